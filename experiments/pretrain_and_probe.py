@@ -29,7 +29,7 @@ from adapt.pretrained.tokenizer import Tokenizer
 from adapt.probing.layers import layer_features
 from adapt.training import events
 from adapt.training.metrics_log import read_records
-from experiments.prompting import PROMPTS
+from experiments.prompting import INSTRUCTIONS, PROMPTS
 from experiments.study import draw, dual_probe, small_encoders
 from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
@@ -181,7 +181,8 @@ def make_tokenizer(corpus: Path, config: Config) -> Tokenizer:
     """The most frequent tokens, and the words of the prompts of :mod:`experiments.prompting`, which
     can ask the checkpoints.
     """
-    words = [word for prompt in PROMPTS.values() for word in prompt.words.values()]
+    prompts = (*PROMPTS.values(), *INSTRUCTIONS.values())
+    words = [word for prompt in prompts for word in prompt.words.values()]
     lines = corpus.read_text("utf-8").splitlines()
     whole = tokenizer_of(adapt.load(config.tokenizer))
     return cut_vocabulary(whole, lines, config.vocabulary, words)

@@ -1,14 +1,14 @@
 """What a prompt brings with few labels: the head of pre-training kept, or discarded.
 
     python -m experiments.prompting --short
-    python -m experiments.prompting --data reviews --docs docs
+    python -m experiments.prompting --docs docs
 
 A cloze template with a masked-LM head (Schick and Schütze 2021; Gao et al. 2021), or a
 prompt that a causal LM goes on with, against a new head on the same encoder, by labels
-a class. Every side sees the same draws of examples, trains all of the encoder, and has
-the same rates to choose from by the labels it has; a probe, logistic regression on
-frozen features, stands beside. Without training there is the prompt alone, or with an
-answered example of each class before it.
+a class. Every side sees the same draws of examples, trains as much of the encoder, and has
+the same rates to choose from by the labels it has; a probe, logistic regression on frozen
+features, stands beside. Without training there is the prompt alone, or with an instruction
+that names the answers, or with an answered example of each class before it.
 """
 
 import dataclasses
@@ -24,10 +24,11 @@ from adapt.cli.launch import launch
 from adapt.comparison.cells import Cells
 from adapt.comparison.material import FEW
 from adapt.data import bundled
-from experiments.study import draw
+from adapt.pretrained.hub import tokenizer_of
+from experiments.study import draw, near_tasks
 from experiments.study.options import StudyRunOptions, open_study
 from experiments.study.page import Claim, Figure, Page, Table, has_flags_of, publish, source_of
-from experiments.study.scores import Score, accuracy_of, with_interval
+from experiments.study.scores import Score, accuracy_of, mean_of, with_interval
 
 COLUMNS = (
     "checkpoint",
@@ -36,48 +37,76 @@ COLUMNS = (
     "probe",
     "new head",
     "prompt",
-    "prompt with examples, untrained",
+    "with instruction",
     "prompt - new head (95% interval)",
+    "with instruction - prompt (95% interval)",
 )
 NUMBERS = len(COLUMNS) - 2
-EXAMPLES = "prompt with examples, untrained"
-ROOM = 256  # positions from which on a prompt has room for an example of each class
+NONE = 0  # labels a class: the prompt alone
+SHOWN = 1  # one of each class is shown in the prompt, and nothing is trained
+ROOM = 48  # tokens that a prompt with answered examples leaves for the text
+WORD = "word"  # the set whose classes are words: what a language model was trained to say
+WORD_SETS = ("reviews", "amazon", "nyt")  # whose test texts it is made of
+WORD_ROWS = 2000
 QUESTION = (
     "A cloze template with the masked-LM head, as in "
     "[Schick and Schütze (2021)](https://aclanthology.org/2021.eacl-main.20) and "
     "[Gao et al. (2021)](https://aclanthology.org/2021.acl-long.295), or a prompt that a causal LM "
     "goes on with, against a new head on the same encoder: what does keeping the head bring when "
-    "labels are few?"
+    "labels are few? And what does an instruction that names the answers bring to a model that was "
+    "never trained to follow one?"
 )
 CAPTION = (
-    "Test accuracy by labels a class; at 0 the prompt alone, without training, at 1 with an answered "
-    "example of each class before it. Bars are 95% intervals over seeds and test examples."
+    'Test accuracy by labels a class; at 0 the prompt alone, without training, and at "1 shown" with '
+    "an answered example of each class in it. Bars are 95% intervals over seeds and test examples."
 )
 METHOD = (
-    "Every side sees the same draws of examples. A new head and a prompt train all of the encoder, and "
-    "have the same rates to choose from by the labels that they have; the probe is logistic regression "
-    "on frozen features. Differences are paired by seed and test example. A draw of up to {few} labels in all has as "
-    "many of each class; a larger one is by chance, and labels a class are its mean.",
-    "An answered example of each class before the prompt, without training, is what Brown et al. "
+    "Every side sees the same draws of examples. A new head and a prompt train the encoder with the "
+    "strategy `{strategy}`, and have the same rates to choose from by the labels that they have; the probe "
+    "is logistic regression on frozen features. Differences are paired by seed and test example. A draw "
+    "of up to {few} labels in all has as many of each class; a larger one is by chance, and labels a "
+    "class are its mean.",
+    "Prompts and instructions were written down before any result was seen: {prompts}. The prompt of a "
+    "causal LM ends before its answer. With an instruction it is asked without training alone. Each word is one token of the checkpoint's tokenizer; another "
+    "one would be refused.",
+    "`word` asks what a causal LM was trained to say: which of ten frequent words comes next, after "
+    "the beginning of a sentence. The sentences are those of the test parts of {word_sets}, on which "
+    "the causal LM was not trained. There a new head and the probe read the state that the prompt is "
+    "answered at, that of the mask or of the last word.",
+    "An answered example of each class in the prompt, without training, is what Brown et al. "
     "([2020](https://arxiv.org/abs/2005.14165)) call in-context learning; each seed draws other "
-    "examples. It needs more positions than the checkpoints of "
-    "`python -m experiments.pretrain_and_probe` have. The prompt of a causal LM ends before its "
-    "answer.",
+    "examples, and an instruction stands before them once. Where they do not fit into the positions "
+    "of a checkpoint the cell is empty.",
+    "The causal LM has 2 layers of width 128 and 256 positions, and was trained on 2.1 million tokens of "
+    "bundled text: {command}.",
+)
+CAUSAL_COMMAND = (
+    "`python -m experiments.pretrain_and_probe --objectives causal --max-length 256 --batch-size 4 "
+    "--out runs/causal_256`"
+)
+NOT_WHOLE = (
+    "The papers train the whole model. `{strategy}` trains its last blocks, on every side alike, and not the "
+    "table of tokens, which is most of so small an encoder."
 )
 DIFFERS = (
     "tiny-bert has two layers, and was tuned for sparse retrieval after its pre-training, so that it "
-    "fills masks poorly; the papers' models have 12 to 24 layers and fill them well. The causal LM is "
-    "that of `python -m experiments.pretrain_and_probe`.",
-    "One template and one word a class, written down before any result was seen. The papers choose "
-    "among several, or join them.",
-    "The rate is chosen by a fifth of the few labels, on every side alike.",
+    "fills masks poorly; the papers' models have 12 to 24 layers and fill them well. Instructions are "
+    "followed by models that are a thousand times larger, and mostly were tuned to.",
+    "One template and one word a class. The papers choose among several, or join them.",
+    "The rate is chosen among a few by a fifth of the labels, on every side alike.",
 )
 WHY: Sequence[str] = (
-    "With 4 labels a class the prompt of the masked LM is ahead of a new head by .089, just beyond the "
-    "interval. The words of the prompt give .533 without labels and .584 with 4 a class, where the new head "
-    "is at .495. With 32 labels a class the difference is .010, and not decided.",
-    "The small causal LM decides nothing: with every number of labels its sides are within .05 of the "
-    "chance of one half. Its 64 positions have no room for examples in a prompt.",
+    "Keeping the head pays where the answer is what it was trained to say. Asked for the next word, the causal "
+    "LM's prompt is right for .373 without a label; with 4 labels a class it is at .363, a probe at .247 and a "
+    "new head at .199. With 32 the three are at .388, .355 and .339. tiny-bert, which fills masks poorly, says "
+    "fewer of these words, and its prompt is still ahead of its new head in the table, by .047 and .079.",
+    "On reviews and questions a prompt decides nothing with 4 labels a class. With 32 a new head does better on "
+    "questions, .403 where the causal LM's prompt has .298; on tiny-bert the two are .747 and .707, and the "
+    "interval holds 0. As the mean over all sets this and the next word cancel each other. On reviews no side "
+    "of the causal LM leaves the chance of one half.",
+    "An instruction brings nothing: without training it changes the accuracy by -.005 as the mean over "
+    "checkpoints and sets, and by .040 at the most. Nor does an answered example of each class. Untrained, every "
+    "form of prompt on reviews and questions stays near the most frequent class, or below it.",
 )
 SHORT: dict[str, Any] = {
     "data": ("reviews",),
@@ -90,58 +119,95 @@ SHORT: dict[str, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """How a set is asked: its template, and the words of its classes in the order of their names."""
+    """How a set is asked: a template, and the words of its classes in the order of their names.
+
+    ``lead`` stands before everything, once.
+    """
 
     template: str
     words: Mapping[str, str]
+    lead: str = ""
 
     def asked_of(self, causal: bool) -> str:
-        """The template for a masked LM, or a causal one, where it ends with the mask."""
+        """The whole prompt for a masked LM, or a causal one, where it ends with the mask."""
+        return self.lead + self.form_of(causal)
+
+    def form_of(self, causal: bool) -> str:
         if not causal:
             return self.template
         before, mask, _ = self.template.partition("[MASK]")
         return before + mask
 
-    def after(self, rows: Sequence[tuple[str, str]], template: str) -> str:
-        """The template after rows (text, class) that are answered in the same way."""
+    def after(self, rows: Sequence[tuple[str, str]], causal: bool) -> str:
+        """The prompt after rows (text, class) that are answered in the same way."""
         answered = []
         for text, label in rows:
             literal = text.replace("{", "{{").replace("}", "}}")
             filled = self.template.replace("[MASK]", self.words[label])
             answered.append(filled.replace("{text}", literal))
-        return " ".join([*answered, template])
+        return self.lead + " ".join([*answered, self.form_of(causal)])
 
 
+QUESTIONS = {
+    "ABBR": "abbreviation",
+    "DESC": "description",
+    "ENTY": "thing",
+    "HUM": "person",
+    "LOC": "place",
+    "NUM": "number",
+}
+ITSELF = {word: word for word in sorted(near_tasks.WORDS)}
+# By set: the plain prompt, and the one with an instruction that names the answers.
 PROMPTS = {
     "reviews": Prompt("{text} It was [MASK].", {"negative": "terrible", "positive": "great"}),
+    "trec": Prompt("{text} This asks for a [MASK].", QUESTIONS),
+    WORD: Prompt("{text} [MASK]", ITSELF),
+}
+INSTRUCTIONS = {
+    "reviews": Prompt(
+        "{text} Answer: [MASK].",
+        {"negative": "negative", "positive": "positive"},
+        "Is this review positive or negative? ",
+    ),
     "trec": Prompt(
-        "{text} This asks for a [MASK].",
-        {
-            "ABBR": "abbreviation",
-            "DESC": "description",
-            "ENTY": "thing",
-            "HUM": "person",
-            "LOC": "place",
-            "NUM": "number",
-        },
+        "{text} Answer: [MASK].",
+        QUESTIONS,
+        "Does this question ask for an abbreviation, a description, a thing, a person, a place or a "
+        "number? ",
+    ),
+    WORD: Prompt(
+        "{text} [MASK]",
+        ITSELF,
+        "Which of these words comes next: the, of, and, to, in, is, it, that, with or for? ",
     ),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One way to adapt: a task and a strategy of :func:`adapt.compare`."""
+    """One way to adapt: a task of :func:`adapt.compare`, and prompts of those that have one.
+
+    A probe trains nothing of the encoder; the others train by the strategy of the study.
+    """
 
     task: str
-    strategy: str
     colour: str
+    prompts: Mapping[str, Prompt] = dataclasses.field(default_factory=dict)  # by set
 
 
+PROBE = "probe"
+NEW_HEAD = "new head"
+PROMPT = "prompt"
+INSTRUCTION = "with instruction"
 SIDES = {
-    "probe": Side("classification", "probe", plots.GREY),
-    "new head": Side("classification", "full", plots.BLUE),
-    "prompt": Side("cloze", "full", plots.RED),
+    PROBE: Side("classification", plots.GREY),
+    NEW_HEAD: Side("classification", plots.BLUE),
+    PROMPT: Side("cloze", plots.RED, PROMPTS),
+    INSTRUCTION: Side("cloze", plots.GREEN, INSTRUCTIONS),
 }
+ASKED = (PROMPT, INSTRUCTION)  # without training
+TRAINED = (PROBE, NEW_HEAD, PROMPT)
+DIFFERENCES = ((PROMPT, NEW_HEAD), (INSTRUCTION, PROMPT))  # (the better one, the other)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,14 +218,16 @@ class StudyOptions:
 
     # with a masked-LM head, or a causal one
     checkpoints: tuple[str, ...] = ("tiny-bert",)
-    # bundled sets that have a prompt: reviews, trec
+    # sets that have a prompt: reviews, trec, word
     data: tuple[str, ...] = tuple(PROMPTS)
     # labels a class, a fifth of which choose the rate and the step
-    labels: tuple[int, ...] = (4, 8, 16, 32)
+    labels: tuple[int, ...] = (4, 32)
     # each draws other examples, another order, and of a new head other weights
     seeds: int = 5
+    # what of the encoder is trained, on every side but the probe
+    strategy: str = "full"
     # factors of the learning rates, of which each side chooses one
-    rates: tuple[float, ...] = (0.3, 1.0, 3.0)
+    rates: tuple[float, ...] = (1.0, 3.0)
     # rows of the test set
     test_rows: int = 300
 
@@ -171,9 +239,9 @@ class Config(StudyOptions, StudyRunOptions):
     out: Path = Path("runs/prompting")
 
 
-CAUSAL = "runs/pretrain_and_probe/causal/step_02048"  # of the study of that name
+CAUSAL = "runs/causal_256/causal/step_02048"
 # The flags whose figures WHY speaks of.
-PUBLISHED = Config(checkpoints=("tiny-bert", CAUSAL), data=("reviews",))
+PUBLISHED = Config(checkpoints=("tiny-bert", CAUSAL), strategy="top:2")
 
 
 # The sides' scores by labels a class, 0 and 1 without training; of a set, and of a checkpoint.
@@ -186,12 +254,13 @@ def main(config: Config) -> dict[str, Any]:
         config = dataclasses.replace(config, **SHORT)
     open_study("experiments.prompting", config, chosen=("checkpoints", "data"))
     scores: dict[str, ScoresOfSets] = {}
+    majority: dict[str, float] = {}
     for checkpoint in config.checkpoints:
         pretrained = adapt.load(checkpoint)
-        scores[short_name(checkpoint)] = {
-            name: study(pretrained, name, config) for name in config.data
-        }
-    majority = {name: most_frequent(name, config) for name in config.data}
+        of_sets = scores.setdefault(short_name(checkpoint), {})
+        for name in config.data:
+            of_sets[name] = study(pretrained, name, config)
+            majority[name] = most_frequent(rows_of(name, pretrained, PROMPT, config)[1])
     result = {}
     for checkpoint, of_sets in scores.items():
         result[checkpoint] = {name: plain(of_set) for name, of_set in of_sets.items()}
@@ -205,120 +274,197 @@ def short_name(checkpoint: str) -> str:
     return "/".join(Path(checkpoint).parts[-2:])
 
 
-def test_set(name: str, config: Config) -> tuple[list[str], list[str]]:
-    """The first rows of the test part of a bundled set, which is in random order."""
-    rows = bundled.read(name, "test")
-    return list(rows["text"][: config.test_rows]), list(rows["label"][: config.test_rows])
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of a set as a side reads them: their texts, their classes, and by which pooling."""
+
+    texts: list[str]
+    labels: list[str]
+    pooling: str | None = None  # None: the default of the encoder
+
+    def part(self, chosen: slice) -> "Rows":
+        return Rows(self.texts[chosen], self.labels[chosen], self.pooling)
 
 
-def most_frequent(name: str, config: Config) -> float:
+def rows_of(
+    name: str, pretrained: adapt.Pretrained, side_name: str, config: Config
+) -> tuple[Rows, Rows]:
+    """(training rows, the test set) of a set for a side: of a bundled set the first rows of its test
+    part, which is in random order.
+    """
+    if name == WORD:
+        rows = words_asked(pretrained, SIDES[side_name].task == "cloze", config.test_rows)
+        return rows.part(slice(config.test_rows, None)), rows.part(slice(config.test_rows))
+    train = bundled.read(name, "train")
+    test = bundled.read(name, "test")
+    test_part = slice(config.test_rows)
+    return Rows(train["text"], train["label"]), Rows(
+        test["text"][test_part], test["label"][test_part]
+    )
+
+
+def words_asked(pretrained: adapt.Pretrained, in_prompt: bool, test_rows: int) -> Rows:
+    """Beginnings of sentences, and the words that come next, as :mod:`experiments.study.near_tasks`
+    makes them.
+
+    A prompt puts its own mask after them. A new head reads the last state, of a masked LM that of a
+    mask in the text.
+    """
+    texts = [text for name in WORD_SETS for text in bundled.read(name, "test")["text"]]
+    data = near_tasks.causal(texts, test_rows + WORD_ROWS)
+    if in_prompt:
+        return Rows(data.inputs, data.labels)
+    pooling = near_tasks.pooling_at_last_word(pretrained)
+    if pretrained.config.causal:
+        return Rows(data.inputs, data.labels, pooling)
+    return Rows([f"{text} [MASK]" for text in data.inputs], data.labels, pooling)
+
+
+def most_frequent(test: Rows) -> float:
     """The accuracy of one answer to everything, the best one."""
-    labels = test_set(name, config)[1]
-    return max(labels.count(label) for label in set(labels)) / len(labels)
+    counts = [test.labels.count(label) for label in set(test.labels)]
+    return max(counts) / len(test.labels)
 
 
 def study(pretrained: adapt.Pretrained, name: str, config: Config) -> Scores:
-    """Every side at every budget, and the prompt without training."""
-    prompt = PROMPTS[name]
-    texts, labels = test_set(name, config)
-    classes = list(prompt.words)
-    targets = np.array([classes.index(label) for label in labels], np.int32)
+    """Every side at every budget, and the prompts without training."""
+    classes = list(PROMPTS[name].words)
     shown = short_name(pretrained.source)
     console.say(f"{shown}, {name}: without training")
-    template = prompt.asked_of(pretrained.config.causal)
-    run = adapt.zero_shot(pretrained, template, prompt.words)
-    outputs = run.predict(texts).outputs
-    scores: Scores = {0: {"prompt": accuracy_of([outputs] * config.seeds, targets)}}
-    if pretrained.config.positions >= ROOM:
-        of_seeds = []
+    scores: Scores = {NONE: {}}
+    for side_name in ASKED:
+        prompt = SIDES[side_name].prompts[name]
+        train, test = rows_of(name, pretrained, side_name, config)
+        targets = np.array([classes.index(label) for label in test.labels], np.int32)
+        template = prompt.asked_of(pretrained.config.causal)
+        outputs = asked(pretrained, template, prompt, test)
+        scores[NONE][side_name] = accuracy_of([outputs] * config.seeds, targets)
+        with_rows = []
         for seed in range(config.seeds):
-            with_rows = prompt.after(one_of_each(name, seed), template)
-            run = adapt.zero_shot(pretrained, with_rows, prompt.words)
-            of_seeds.append(run.predict(texts).outputs)
-        scores[1] = {EXAMPLES: accuracy_of(of_seeds, targets)}
-    for side_name in SIDES:
+            rows = one_of_each(train, seed)
+            with_rows.append(prompt.after(rows, pretrained.config.causal))
+        if all(has_room(pretrained, template) for template in with_rows):
+            of_seeds = [asked(pretrained, template, prompt, test) for template in with_rows]
+            scores.setdefault(SHOWN, {})[side_name] = accuracy_of(of_seeds, targets)
+    for side_name in TRAINED:
         console.say(f"{shown}, {name}: {side_name}")
-        cells = compare_side(pretrained, name, side_name, (texts, labels), config)
+        cells, labels = compare_side(pretrained, name, side_name, config)
+        targets = np.array([classes.index(label) for label in labels], np.int32)
         for count in config.labels:
-            of_seeds = outputs_of(cells, SIDES[side_name], count * len(classes), config.seeds)
+            strategy = strategy_of(side_name, config)
+            of_seeds = outputs_of(cells, strategy, count * len(classes), config.seeds)
             scores.setdefault(count, {})[side_name] = accuracy_of(of_seeds, targets)
     return scores
 
 
-def one_of_each(name: str, seed: int) -> list[tuple[str, str]]:
-    """A training row (text, class) of every class, in random order."""
-    rows = bundled.read(name, "train")
+def asked(pretrained: adapt.Pretrained, template: str, prompt: Prompt, test: Rows) -> np.ndarray:
+    """The outputs of a prompt without training, [N, C]."""
+    run = adapt.zero_shot(pretrained, template, prompt.words)
+    return run.predict(test.texts).outputs
+
+
+def has_room(pretrained: adapt.Pretrained, template: str) -> bool:
+    """Whether the encoder has positions for a template and some text."""
+    tokens = tokenizer_of(pretrained).uncut.encode(template).ids
+    return len(tokens) + ROOM <= pretrained.config.positions
+
+
+def one_of_each(rows: Rows, seed: int) -> list[tuple[str, str]]:
+    """A row (text, class) of every class, in random order."""
     random = np.random.default_rng(seed)
     found: dict[str, str] = {}
-    for row in random.permutation(len(rows["text"])):
-        found.setdefault(rows["label"][row], rows["text"][row])
+    for row in random.permutation(len(rows.texts)):
+        found.setdefault(rows.labels[row], rows.texts[row])
     labels = random.permutation(sorted(found))
     return [(found[label], str(label)) for label in labels]
 
 
 def compare_side(
-    pretrained: adapt.Pretrained,
-    name: str,
-    side_name: str,
-    test: tuple[list[str], list[str]],
-    config: Config,
-) -> Cells:
-    """The fits of one side at every budget."""
+    pretrained: adapt.Pretrained, name: str, side_name: str, config: Config
+) -> tuple[Cells, list[str]]:
+    """(the fits of one side at every budget, the classes of the test set)."""
     side = SIDES[side_name]
-    prompt = PROMPTS[name]
-    asked: dict[str, Any] = {}
-    if side_name == "prompt":
-        asked = {"template": prompt.asked_of(pretrained.config.causal), "verbalizer": prompt.words}
-    train = bundled.read(name, "train")
+    given: dict[str, Any] = {}
+    if name in side.prompts:
+        prompt = side.prompts[name]
+        given["template"] = prompt.asked_of(pretrained.config.causal)
+        given["verbalizer"] = prompt.words
+    train, test = rows_of(name, pretrained, side_name, config)
+    if train.pooling is not None:
+        given["pooling"] = train.pooling
     of_checkpoint = short_name(pretrained.source).replace("/", "-")
     out = config.folder / f"{of_checkpoint}-{name}-{side_name.replace(' ', '-')}"
     resume = config.resume and (out / "config.json").exists()
     adapt.compare(
         pretrained,
-        list(train["text"]),
-        list(train["label"]),
-        test=test,
+        train.texts,
+        train.labels,
+        test=(test.texts, test.labels),
         task=side.task,
-        strategies=[side.strategy],
-        budgets=[str(count * len(prompt.words)) for count in config.labels],
+        strategies=[strategy_of(side_name, config)],
+        budgets=[str(count * len(PROMPTS[name].words)) for count in config.labels],
         rates=config.rates,
         seeds=config.seeds,
         batch_size=16,
         out=out,
         resume=resume,
         overwrite=not resume,
-        **asked,
+        **given,
     )
-    return Cells(out / "cells")
+    return Cells(out / "cells"), test.labels
 
 
-def outputs_of(cells: Cells, side: Side, budget: int, seeds: int) -> list[np.ndarray]:
+def strategy_of(side_name: str, config: Config) -> str:
+    """The strategy of a side in :func:`adapt.compare`."""
+    return PROBE if side_name == PROBE else config.strategy
+
+
+def outputs_of(cells: Cells, strategy: str, budget: int, seeds: int) -> list[np.ndarray]:
     """The outputs on the test set, [N, C], of each seed's fit."""
     outputs = []
     for seed in range(seeds):
-        outputs.append(cells.outputs_of((side.strategy, str(budget), seed))["test"])
+        outputs.append(cells.outputs_of((strategy, str(budget), seed))["test"])
     return outputs
 
 
-def difference(sides: Mapping[str, Score]) -> Score | None:
-    """By how much the prompt is better than a new head."""
-    if "new head" not in sides:
+def difference(sides: Mapping[str, Score], better: str, worse: str) -> Score | None:
+    """By how much one side is better than another."""
+    if better not in sides or worse not in sides:
         return None
-    return sides["prompt"] - sides["new head"]
+    return sides[better] - sides[worse]
 
 
 def claims(scores: Mapping[str, ScoresOfSets]) -> list[Claim]:
-    """That a prompt is better where labels are few, at the fewest; and at the most that were tried."""
+    """That a prompt is better than a new head where labels are few, far from the objective and near
+    it; that it still is with the most; and that an instruction is better than none.
+    """
+    of_all = [of_set for of_sets in scores.values() for of_set in of_sets.values()]
+    trained = [count for count, sides in of_all[0].items() if NEW_HEAD in sides]
+    fewest, most = min(trained), max(trained)
     found = []
     for checkpoint, of_sets in scores.items():
-        for name, of_set in of_sets.items():
-            counts = [count for count, sides in of_set.items() if "new head" in sides]
-            for count in sorted({min(counts), max(counts)}):
-                margin = difference(of_set[count])
-                assert margin is not None
-                statement = f"{checkpoint}, {name}, {count} labels a class: the prompt is better"
-                found.append(Claim(statement, "prompt - new head", margin))
+        far = [of_set for name, of_set in of_sets.items() if name != WORD]
+        near = [of_set for name, of_set in of_sets.items() if name == WORD]
+        if far:
+            where = " and ".join(name for name in of_sets if name != WORD)
+            statement = f"{checkpoint}, {fewest} labels a class, {where}: the prompt is better"
+            found.append(claim(statement, far, fewest, PROMPT, NEW_HEAD))
+        if near:
+            statement = f"{checkpoint}, {fewest} labels a class, {WORD}: the prompt is better"
+            found.append(claim(statement, near, fewest, PROMPT, NEW_HEAD))
+    if most > fewest:
+        statement = f"{most} labels a class: the prompt is better"
+        found.append(claim(statement, of_all, most, PROMPT, NEW_HEAD))
+    statement = "without training the prompt is better with an instruction"
+    found.append(claim(statement, of_all, NONE, INSTRUCTION, PROMPT))
     return found
+
+
+def claim(statement: str, of_sets: Sequence[Scores], count: int, better: str, worse: str) -> Claim:
+    """That one side is better than another, as the mean over sets."""
+    gains = [of_set[count][better] - of_set[count][worse] for of_set in of_sets]
+    over = "" if len(gains) == 1 else f", mean of {len(gains)}"
+    return Claim(statement, f"{better} - {worse}{over}", mean_of(gains))
 
 
 def plain(scores: Scores) -> dict[str, Any]:
@@ -326,9 +472,10 @@ def plain(scores: Scores) -> dict[str, Any]:
     content = {}
     for count, sides in scores.items():
         named = dict(sides)
-        gain = difference(sides)
-        if gain is not None:
-            named["prompt - new head"] = gain
+        for better, worse in DIFFERENCES:
+            gain = difference(sides, better, worse)
+            if gain is not None:
+                named[f"{better} - {worse}"] = gain
         content[str(count)] = {name: score.plain for name, score in named.items()}
     return content
 
@@ -338,14 +485,36 @@ def table_rows(scores: Mapping[str, ScoresOfSets]) -> list[tuple[str, ...]]:
     rows = []
     for checkpoint, of_sets in scores.items():
         for name, of_set in of_sets.items():
-            for count, sides in of_set.items():
+            for count in sorted(of_set):
+                sides = of_set[count]
                 cells = []
-                for side in (*SIDES, EXAMPLES):
+                for side in SIDES:
                     cells.append(f"{sides[side].value:.3f}" if side in sides else "")
-                gain = difference(sides)
-                gain_text = "" if gain is None else with_interval(gain, sign=True)
-                rows.append((checkpoint, name, str(count), *cells, gain_text))
+                for better, worse in DIFFERENCES:
+                    gain = difference(sides, better, worse)
+                    cells.append("" if gain is None else with_interval(gain, sign=True))
+                rows.append((checkpoint, name, shown_count(count), *cells))
     return rows
+
+
+def shown_count(count: int) -> str:
+    """What table and figure call a number of labels a class."""
+    return f"{SHOWN} shown" if count == SHOWN else str(count)
+
+
+def asked_in_words(names: Sequence[str]) -> str:
+    """Prompts and instructions of sets, in a sentence."""
+    said = []
+    for name in names:
+        prompt = PROMPTS[name]
+        instruction = INSTRUCTIONS[name]
+        words = ", ".join(prompt.words.values())
+        answers = ", ".join(instruction.words.values())
+        beside = "" if answers == words else f" ({answers})"
+        said.append(
+            f"of {name} `{prompt.template}` ({words}) and `{instruction.lead}{instruction.template}`{beside}"
+        )
+    return "; ".join(said)
 
 
 def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page:
@@ -358,8 +527,8 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
         why=WHY if has_flags_of(config, PUBLISHED) else (),
         figure=Figure(drawn, CAPTION),
         tables=[Table(COLUMNS, table_rows(scores), right=NUMBERS, title="Test accuracy")],
-        method=[paragraph.format(few=FEW) for paragraph in METHOD],
-        differs=DIFFERS,
+        method=method(config),
+        differs=differs(config),
         source=source_of(
             "experiments.prompting",
             config,
@@ -367,6 +536,28 @@ def page(config: Config, scores: Mapping[str, ScoresOfSets], drawn: Any) -> Page
             f"{len(config.rates)} rates by a fifth of the labels",
         ),
     )
+
+
+def method(config: Config) -> list[str]:
+    """How, in paragraphs."""
+    sets = ", ".join(WORD_SETS)
+    prompts = asked_in_words(config.data)
+    filled = []
+    for paragraph in METHOD:
+        filled.append(
+            paragraph.replace("{few}", str(FEW))
+            .replace("{strategy}", config.strategy)
+            .replace("{prompts}", prompts)
+            .replace("{word_sets}", sets)
+            .replace("{command}", CAUSAL_COMMAND)
+        )
+    return filled
+
+
+def differs(config: Config) -> list[str]:
+    """What is not as in the papers."""
+    is_whole = config.strategy == "full"
+    return [*DIFFERS] if is_whole else [*DIFFERS, NOT_WHOLE.replace("{strategy}", config.strategy)]
 
 
 def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> Any:
@@ -382,18 +573,18 @@ def plot(scores: Mapping[str, ScoresOfSets], majority: Mapping[str, float]) -> A
             axis.grid(alpha=0.25)
         axes[row, 0].set_ylabel("test accuracy")
     for axis in axes[-1]:
-        axis.set_xlabel("labels a class (0 and 1: no training)")
+        axis.set_xlabel("labels a class (shaded: no training)")
     handles = axes[0, 0].get_legend_handles_labels()
-    drawn.legend(*handles, frameon=False, fontsize=8, loc="outside lower center", ncols=2)
+    drawn.legend(*handles, frameon=False, fontsize=8, loc="outside lower center", ncols=5)
     return drawn
 
 
 def draw_set(axis: Any, of_set: Scores) -> None:
     """Every side of one checkpoint on one set, at the place of its budget."""
     counts = sorted(of_set)
-    colours = {name: side.colour for name, side in SIDES.items()}
-    colours[EXAMPLES] = plots.GREEN
-    for number, (side, colour) in enumerate(colours.items()):
+    untrained = sum(NEW_HEAD not in of_set[count] for count in counts)
+    axis.axvspan(-0.4, untrained - 0.5, color=plots.GREY, alpha=0.15, lw=0)
+    for number, (side, of_side) in enumerate(SIDES.items()):
         places = []
         scores = []
         for place, count in enumerate(counts):
@@ -401,8 +592,8 @@ def draw_set(axis: Any, of_set: Scores) -> None:
                 places.append(place + 0.08 * (number - 1))
                 scores.append(of_set[count][side])
         if scores:
-            draw.points(axis, places, scores, colour, side)
-    axis.set_xticks(range(len(counts)), [str(count) for count in counts])
+            draw.points(axis, places, scores, of_side.colour, side)
+    axis.set_xticks(range(len(counts)), [shown_count(count) for count in counts])
     axis.set_xlim(-0.4, len(counts) - 0.6)
 
 

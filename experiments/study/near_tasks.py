@@ -23,6 +23,7 @@ WORDS = ("the", "of", "and", "to", "in", "is", "it", "that", "with", "for")
 LEAST_WORDS = 8  # of a text
 MOST_WORDS = 30  # of its beginning
 FIRST_PLACE = 3  # of a word that is asked for, so that something is before it
+Pooling = Callable[[jax.Array, Any], jax.Array]
 AT_MASK = "at-mask"
 LAST_WORD = "last-word"
 
@@ -116,7 +117,7 @@ TASKS = {"masked": masked, "causal": causal, "replaced": replaced}
 
 def with_own_poolings(pretrained: adapt.Pretrained, data: Labelled) -> Labelled:
     """The data with poolings by the checkpoint's own tokens in place of :data:`AT_MASK` and
-    :data:`LAST_WORD`. They are registered under names with the number of the token.
+    :data:`LAST_WORD`. That of the mask is registered under a name with the number of its token.
 
     Raises:
         ValueError: a text has no mask among the tokens that are read, or the tokenizer has none.
@@ -141,7 +142,7 @@ def pooling_at_mask(pretrained: adapt.Pretrained, texts: Sequence[str]) -> str:
     for number, count in enumerate(tokens.lengths):
         if mask not in tokens[number]:
             raise ValueError(f"text {number} has no mask among its first {count} tokens")
-    return registered(f"{AT_MASK}-{mask}", lambda tokens: tokens == mask)
+    return registered(f"{AT_MASK}-{mask}", pooling_at(lambda tokens: tokens == mask))
 
 
 def pooling_at_last_word(pretrained: adapt.Pretrained) -> str:
@@ -151,18 +152,25 @@ def pooling_at_last_word(pretrained: adapt.Pretrained) -> str:
     encoding = tokenizer_of(pretrained).uncut.encode("a")
     if not encoding.special_tokens_mask[-1]:
         return "last"
-    end = encoding.ids[-1]
-    return registered(f"{LAST_WORD}-{end}", lambda tokens: tokens != end)
+    return registered(LAST_WORD, before_the_last)
 
 
-def registered(name: str, is_asked: Callable[[jax.Array], jax.Array]) -> str:
-    """The name, under which :func:`pooling_at` is registered: it takes one token of a text."""
-    POOLINGS[name] = pooling_at(is_asked)
+def before_the_last(x_TD: jax.Array, batch: Any) -> jax.Array:
+    """The pooling that takes the state of the last token but one of each text. It looks at no token:
+    a batch whose first layers were kept has none.
+    """
+    place_N = batch["first"] + jnp.maximum(batch["length"] - 2, 0)
+    return zeros_where_empty(x_TD[place_N], batch)
+
+
+def registered(name: str, pooling: Pooling) -> str:
+    """The name, under which a pooling is registered that takes one token of a text."""
+    POOLINGS[name] = pooling
     AVERAGES.add(name)
     return name
 
 
-def pooling_at(is_asked: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array, Any], jax.Array]:
+def pooling_at(is_asked: Callable[[jax.Array], jax.Array]) -> Pooling:
     """The pooling that takes the state of a text's last token that is asked for, 0 where it has none."""
 
     def at_token(x_TD: jax.Array, batch: Any) -> jax.Array:
