@@ -9,6 +9,8 @@ import pytest
 
 import adapt
 from adapt import tree
+from adapt.comparison import comparing
+from adapt.comparison.options import CompareOptions
 from adapt.data import packing
 from adapt.data.inputs import Columns
 from adapt.errors import StrategyError
@@ -205,18 +207,10 @@ def test_a_classifier_is_kept_below_another(bert):
 def test_the_head_of_an_image_classifier_is_kept_in_a_comparison(inputs):
     pictures = [np.asarray(tiny.picture(number)) for number in range(24)]
     vit = adapt.load(inputs.checkpoint("vit_classifier"))
-    found = adapt.compare(
-        vit,
-        pictures,
-        ["a", "b", "c"] * 8,
-        keep_head="logits",
-        strategies=("full",),
-        rates=(1.0,),
-        seeds=2,
-        epochs=1,
-        min_steps=1,
-        batch_size=8,
-    )
-    new = (vit.head.classes + 1) * 3
-    trained = {cell.parameters for cell in found.cells}
-    assert trained == {tree.count(vit.params) + new}
+    options = FinetuningOptions(keep_head="logits")
+    compared = CompareOptions(strategies=("full",))
+    prepared = comparing.prepare(vit, pictures, ["a", "b", "c"] * 8, options, compared)
+    plan = comparing.trainer_of("full", prepared.material, options, compared).check()
+    head = plan.params["head"]
+    assert tree.digest(head["below"]) == tree.digest(vit.params["head"])
+    assert head["classifier"]["kernel"].shape == (vit.head.classes, 3)
