@@ -35,7 +35,8 @@ def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
     except Exception as error:
         if not path:
             raise
-        raise OSError(f"{path} is no picture that can be decoded: {first_line(error)}") from error
+        why = first_line(error).partition(" <_io.")[0]  # without the address of the bytes
+        raise OSError(f"{path} is no picture that can be decoded: {why}") from error
 
 
 def check_pixels(content: bytes) -> None:
