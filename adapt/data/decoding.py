@@ -1,4 +1,4 @@
-"""The file of a picture, decoded: whole, or refused by whatever Pillow raises.
+"""The file of a picture, decoded: whole, or refused.
 
 An entry of a column of pictures has the ``bytes`` of its file, or the ``path``.
 """
@@ -22,8 +22,7 @@ def content_of(image: Mapping[str, Any]) -> bytes:
 def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
     """The picture of an entry of a column, decoded as its ``feature`` does; None for none.
 
-    Raises :class:`OSError` with the path of a file that can't be decoded, and whatever Pillow does
-    of a picture without one.
+    Raises :class:`OSError` with the path, where there is one, of what can't be decoded.
     """
     if image is None:
         return None
@@ -32,11 +31,13 @@ def decoded(image: Mapping[str, Any] | None, feature: Any) -> Any:
     try:
         check_pixels(content)
         return feature.decode_example({"path": path, "bytes": content})
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:
-        if not path:
-            raise
         why = first_line(error).partition(" <_io.")[0]  # without the address of the bytes
-        raise OSError(f"{path} is no picture that can be decoded: {why}") from error
+        if path:
+            why = f"{path} is no picture that can be decoded: {why}"
+        raise OSError(why) from error
 
 
 def check_pixels(content: bytes) -> None:

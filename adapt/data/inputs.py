@@ -9,6 +9,8 @@ The table then goes the way of every file, through the same checks.
 import dataclasses
 import functools
 import math
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -507,10 +509,14 @@ def as_pictures(inputs: Any, name: str) -> list:
 
 def check_picture_path(path: str, name: str) -> None:
     """Raise DataError for a path that is no file; ``name`` is what messages call the value."""
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "is no file here"
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # also a text, which is too long for a path
+        mode = 0
+    if not stat.S_ISREG(mode):
+        what = "is a folder" if stat.S_ISDIR(mode) else "is no file here"
         raise DataError(
-            f"{name} is {path!r}, which {what}, and a picture is expected: give the "
+            f"{name} is {path[:200]!r}, which {what}, and a picture is expected: give the "
             "path of its file, an array uint8, or PIL's"
         )
 

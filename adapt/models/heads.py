@@ -114,10 +114,10 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
     "pooler": cls,
 }
 
-# Poolings whose vector is one of an example's tokens or an average of them. What is affine, as a
-# decoder of logits, may come after them in place of before: it then computes an example, not its
-# tokens. A registered pooling of this kind may be added.
-AVERAGES = {"mean", "cls", "last"}
+# Poolings whose vector is one of an example's tokens or an average of them: logits of a language
+# model are then computed of that vector alone, since they are an affine function, and not of every
+# token. A function that is registered as a pooling of this kind may be added before.
+AVERAGES = {mean, cls, last}
 
 # What a head pools by that knows its encoder. A batch then says how many tokens of each example are
 # ``leading``.
@@ -687,7 +687,9 @@ class OnHead(nn.Module):
     ) -> jax.Array:
         below = self.make_below(dtype=self.dtype, name="below")
         # A decoder is affine: the mean of logits is the logits of the mean, which are far fewer.
-        is_average_of_logits = isinstance(below, LanguageModel) and self.pooling in AVERAGES
+        is_average_of_logits = (
+            isinstance(below, LanguageModel) and POOLINGS.get(self.pooling) in AVERAGES
+        )
         if self.stage == "transform":
             x = self.pooled(below.transformed(x_RCD, batch), batch)
         elif is_average_of_logits:

@@ -80,7 +80,7 @@ def clip_by_norm(largest: float) -> optax.GradientTransformation:
     """``optax.clip_by_global_norm``, with the norm in its state, and one factor for all gradients.
 
     XLA computes a product inside of what follows; where every gradient is divided by the norm, it
-    writes them all once more, and compiles a step for a CPU twice as long.
+    writes them all once more, and compiles a step for a CPU for half as long again.
     """
 
     def init(params: Any) -> Any:

@@ -166,7 +166,7 @@ def before_the_last(x_TD: jax.Array, batch: Any) -> jax.Array:
 def registered(name: str, pooling: Pooling) -> str:
     """The name, under which a pooling is registered that takes one token of a text."""
     POOLINGS[name] = pooling
-    AVERAGES.add(name)
+    AVERAGES.add(pooling)
     return name
 
 

@@ -117,7 +117,7 @@ jax.numpy.ones(3) + 1  # a program of one's own, before adapt says where to keep
 checkpoint, train, test, out, strategy, rate, weight_decay = sys.argv[1:]
 rates = {"head_learning_rate": float(rate), "weight_decay": float(weight_decay)}
 adapt.finetune(checkpoint, train, test=test, strategy=strategy, epochs=1, batch_size=4, out=out, **rates)
-print(*{"scipy.optimize", "scipy.stats", "sklearn"} & sys.modules.keys(), "are imported")
+print(sorted({"scipy.optimize", "scipy.stats", "sklearn"} & sys.modules.keys()))
 print(*(counts.get(f"/jax/compilation_cache/cache_{what}", 0) for what in ("hits", "misses")))
 """
 
@@ -149,7 +149,7 @@ def test_a_second_start_compiles_nothing(inputs, forks, tmp_path, strategy):
         )
         assert done.returncode == 0, done.stderr
         imported, counted = done.stdout.splitlines()[-2:]
-        assert imported == "are imported"
+        assert imported == "[]"
         found.append([int(word) for word in counted.split()])
     (_, compiled), (taken, again) = found
     assert compiled > 0 and again == 0 and taken >= compiled

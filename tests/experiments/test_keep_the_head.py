@@ -227,8 +227,7 @@ def test_what_comes_next_is_asked_at_the_last_word_and_not_at_the_token_that_end
         whole = adapt.encode(pretrained, data.inputs, pooling)
         states = adapt.hidden_states(pretrained, data.inputs)[0][-1]
     finally:
-        near_tasks.POOLINGS.pop(pooling)
-        near_tasks.AVERAGES.discard(pooling)
+        near_tasks.AVERAGES.discard(near_tasks.POOLINGS.pop(pooling))
     np.testing.assert_allclose(whole[0], states[-2], atol=1e-5)
 
 

@@ -80,5 +80,7 @@ def test_what_is_not_defined_is_nan(value):
     outputs = np.full((4, 1), value)
     found = metrics.regression(outputs, np.arange(4.0))
     assert np.isnan([found["pearson"], found["spearman"]]).all()
+    found = metrics.classification(np.full((4, 2), np.nan), np.array([0, 1, 0, 1]))
+    assert len(found) == 6 and np.isnan(list(found.values())).all()
     found = metrics.ranking(np.array([value, np.nan]), np.array([False, True]))
     assert np.isnan([found["auroc"], found["average_precision"]]).all()
