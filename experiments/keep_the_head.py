@@ -11,7 +11,7 @@ Heads are of masked LM, causal LM and replaced tokens, of classes of texts and o
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +21,9 @@ import adapt
 from adapt import files, tree
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
-from adapt.comparison.cells import Cells
+from adapt.comparison.cells import Cells, read_arrays, write_arrays
 from adapt.cost.flops import prefix_flops
+from adapt.data import bundled
 from adapt.features import image_batches, text_batches
 from adapt.models import stages_of
 from adapt.options import KeptHead
@@ -123,6 +124,15 @@ class StudyOptions:
 class Config(StudyOptions, StudyRunOptions):
     """The flags of the command."""
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {
+        "objectives": tuple(small_encoders.FAMILIES),
+        "classifiers": (CLASSIFIER, PICTURES),
+        "data": tuple(bundled.SETS),
+        "tuned": (*bundled.SETS, NEAR),
+        "beside": (CUT, *STAGES),
+    }
+    may_be_empty: ClassVar[Collection[str]] = ("objectives", "classifiers", "tuned", "beside")
+
     out: Path = Path("runs/keep_the_head")
 
 
@@ -207,9 +217,8 @@ def frozen(subject: Subject, task: str, config: Config) -> dict[str, Score]:
     if not path.exists():
         console.say(f"{subject.name}: probes on {task}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **measure(subject, task, config))
-    right = np.load(path)
-    return {side: score_of(right[side].astype(np.float64)) for side in right.files}
+        write_arrays(path, measure(subject, task, config))
+    return {side: score_of(right.astype(float)) for side, right in read_arrays(path).items()}
 
 
 def measure(subject: Subject, task: str, config: Config) -> dict[str, np.ndarray]:
@@ -360,12 +369,13 @@ def fine_tuned(subject: Subject, task: str, config: Config) -> dict[str, Score]:
     """The test accuracy of each way to fine-tune a subject on a task; those there are read."""
     scores = {}
     for side in tuned_sides(subject, config):
-        path = config.folder / "tuned" / f"{subject.name}-{task}-{side}.npy"
+        path = config.folder / "tuned" / f"{subject.name}-{task}-{side}.npz"
         if not path.exists():
             console.say(f"{subject.name}: fine-tuned on {task}, {side}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, tuned_right(subject, task, side, path.with_suffix(""), config))
-        scores[side] = score_of(np.load(path).astype(np.float64))
+            right = tuned_right(subject, task, side, path.with_suffix(""), config)
+            write_arrays(path, {"right": right})
+        scores[side] = score_of(read_arrays(path)["right"].astype(float))
     return scores
 
 

@@ -9,7 +9,7 @@ each layer, the head's transform and its logits serve a task.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import numpy as np
 import adapt
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
+from adapt.comparison.cells import read_arrays, write_arrays
 from adapt.data import bundled
 from adapt.errors import StrategyError
 from adapt.features import text_batches
@@ -128,6 +129,13 @@ class StudyOptions:
 class Config(StudyOptions, StudyRunOptions):
     """The flags of the command."""
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {
+        "objectives": tuple(OBJECTIVES),
+        "text": tuple(bundled.SETS),
+        "data": tuple(bundled.SETS),
+    }
+    may_be_empty: ClassVar[Collection[str]] = ("doublings",)
+
     out: Path = Path("runs/pretrain_and_probe")
 
     @property
@@ -136,17 +144,10 @@ class Config(StudyOptions, StudyRunOptions):
         return (0, *(self.first << number for number in range(self.doublings + 1)))
 
     def check(self) -> None:
-        """Raise :class:`StrategyError` for an objective that is not here, and for sizes that make no
-        encoder.
-        """
-        for name in self.objectives:
-            if name not in OBJECTIVES:
-                raise StrategyError(f"`objectives` {name}: give some of {', '.join(OBJECTIVES)}")
+        """Raise :class:`StrategyError` for sizes that make no encoder."""
         of_a_head = small_encoders.HEAD_WIDTH
         if self.width < of_a_head or self.width % of_a_head:
             raise StrategyError(f"`width` {self.width} must be a multiple of {of_a_head}")
-        if self.first < 1 or self.doublings < 0:
-            raise StrategyError("`first` must be at least 1, and `doublings` at least 0")
 
 
 # Scores by data, by step, by side: layers are named by their number, 0 the embedding.
@@ -251,11 +252,11 @@ def probe_checkpoints(objective: str, config: Config) -> Scores:
         for name in config.data:
             path = folder.with_name(f"{folder.name}-{name}.npz")
             if path.exists():
-                right = dict(np.load(path))
+                right = read_arrays(path)
             else:
                 console.say(f"{objective}: step {step:,}, probes on {name}")
                 right = probe(pretrained, name, config)
-                np.savez(path, allow_pickle=False, **right)
+                write_arrays(path, right)
             scores[name][step] = {
                 side: score_of(of_side.astype(np.float64)) for side, of_side in right.items()
             }

@@ -12,7 +12,7 @@ that names the answers, or with an answered example of each class before it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -239,6 +239,8 @@ class StudyOptions:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(StudyOptions, StudyRunOptions):
     """The flags of the command."""
+
+    choices: ClassVar[Mapping[str, Collection[str]]] = {"data": tuple(PROMPTS)}
 
     out: Path = Path("runs/prompting")
 

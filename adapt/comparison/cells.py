@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from adapt import files
+from adapt.errors import OutputError
 from adapt.tasks.metrics import Scores
 from adapt.training.strategies import is_own
 
@@ -119,20 +121,45 @@ class Cells:
             self.outputs[cell.key] = outputs
             return
         path = self.folder / f"{file_name(cell.key)}.json"
-        with files.atomic_path(path.with_suffix(".npz")) as beside, beside.open("wb") as file:
-            np.savez_compressed(file, **outputs)  # pyright: ignore[reportArgumentType]
+        write_arrays(path.with_suffix(".npz"), outputs)
         files.write_json(path, dataclasses.asdict(cell))
 
     def outputs_of(self, key: Key) -> Outputs:
         if self.folder is None:
             return self.outputs[key]
-        return dict(np.load(self.folder / f"{file_name(key)}.npz"))
+        path = self.folder / f"{file_name(key)}.npz"
+        return read_arrays(path, path.with_suffix(".json"))
 
 
 def read_cell(path: Path) -> Cell:
-    content = json.loads(path.read_text("utf-8"))
-    content["tries"] = [Try(**tried) for tried in content["tries"]]
-    return Cell(**content)
+    """Raises :class:`OutputError` for a damaged file."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        content["tries"] = [Try(**tried) for tried in content["tries"]]
+        return Cell(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise OutputError(damaged(path, path)) from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, compressed: all of them, or no file."""
+    with files.atomic_path(path) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def read_arrays(path: Path, to_delete: Path | None = None) -> dict[str, np.ndarray]:
+    """What :func:`write_arrays` wrote. Raises :class:`OutputError` for a damaged file, and says what
+    to delete, by default that file.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            return dict(kept)
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise OutputError(damaged(path, to_delete or path)) from error
+
+
+def damaged(path: Path, to_delete: Path) -> str:
+    return f"{path} is damaged: delete {to_delete}, and `resume` makes it anew"
 
 
 def file_name(key: Key) -> str:

@@ -117,7 +117,7 @@ POOLINGS: dict[str, Callable[[jax.Array, Batch], jax.Array]] = {
 # Poolings whose vector is one of an example's tokens or an average of them: logits of a language
 # model are then computed of that vector alone, since they are an affine function, and not of every
 # token. A function that is registered as a pooling of this kind may be added before.
-AVERAGES = {mean, cls, last}
+AVERAGES: set[Callable[..., jax.Array]] = {mean, cls, last}
 
 # What a head pools by that knows its encoder. A batch then says how many tokens of each example are
 # ``leading``.

@@ -8,12 +8,11 @@ fine-tuning everything or better, with much data it is worse.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from adapt.cli import plots
 from adapt.cli.launch import launch
-from adapt.errors import StrategyError
 from experiments.findings.cells import FindingRunOptions, Setting, fit, short
 from experiments.findings.questions import QUESTIONS, name_of
 from experiments.study import draw
@@ -81,12 +80,11 @@ class BitFitOptions:
 class Config(BitFitOptions, FindingRunOptions):
     """The flags of the command."""
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {"checkpoints": tuple(SETTINGS)}
+
     @property
     def settings(self) -> dict[str, list[Setting]]:
-        """The settings of each encoder. Raises :class:`StrategyError` for one that has none."""
-        for name in self.checkpoints:
-            if name not in SETTINGS:
-                raise StrategyError(f"`checkpoints` {name}: give some of {', '.join(SETTINGS)}")
+        """The settings of each encoder."""
         if self.short:
             return {"tiny-bert": [short(QUESTIONS)]}
         found = {}

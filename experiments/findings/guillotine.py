@@ -11,7 +11,7 @@ Beside the probes, encoders that were cut and then fine-tuned.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ import adapt
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
 from adapt.comparison import intervals
-from adapt.comparison.cells import Cells
+from adapt.comparison.cells import Cells, read_arrays, write_arrays
 from adapt.comparison.material import draw_some
 from adapt.data import bundled
 from adapt.probing import linear
@@ -209,6 +209,12 @@ class GuillotineOptions:
 class Config(GuillotineOptions, StudyRunOptions):
     """The flags of the command."""
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {
+        "tasks": tuple(TASKS),
+        "tuned": tuple(TASKS),
+    }
+    may_be_empty: ClassVar[Collection[str]] = ("kept", "tuned")
+
     out: Path = Path("runs/guillotine")
 
 
@@ -296,7 +302,7 @@ def probe_task(name: str, task: str, config: Config) -> Layers:
     """Probes on every layer of a checkpoint; what was computed before is read."""
     path = config.folder / f"{name}-{task.replace(' ', '-')}.npz"
     if path.exists():
-        kept = np.load(path)
+        kept = read_arrays(path)
         right, held_out = kept["right"], kept["held_out_right"]
     else:
         console.say(f"{name}: {task}")
@@ -304,7 +310,7 @@ def probe_task(name: str, task: str, config: Config) -> Layers:
         data = read_data(adapt.load(name), texts, labels, ProbeOptions())
         features = data.features(("mean",))[:, 0]
         right, held_out = probe_layers(features, data.labels, len(data.names), config)
-        np.savez_compressed(path, right=right, held_out_right=held_out)
+        write_arrays(path, {"right": right, "held_out_right": held_out})
     return Layers(right, held_out)
 
 

@@ -9,7 +9,7 @@ fine-tuning with a new head. Beside both, logistic regression on the embeddings 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import numpy as np
 import adapt
 from adapt.cli import console, plots
 from adapt.cli.launch import launch
+from adapt.comparison.cells import read_arrays, write_arrays
 from adapt.comparison.material import draw_some
 from adapt.data import bundled
 from adapt.probing import linear
@@ -100,6 +101,8 @@ class SetFitOptions:
 class Config(SetFitOptions, StudyRunOptions):
     """The flags of the command."""
 
+    choices: ClassVar[Mapping[str, Collection[str]]] = {"data": tuple(bundled.SETS)}
+
     out: Path = Path("runs/setfit")
 
 
@@ -159,7 +162,7 @@ def fit_seed(
     """Which test rows every side gets right, float64 [test rows]; read where they are there."""
     path = config.folder / f"{name}-{seed}.npz"
     if path.exists():
-        return dict(zip(COLOURS, np.load(path)["right"], strict=True))
+        return dict(zip(COLOURS, read_arrays(path)["right"], strict=True))
     console.say(f"{name}: seed {seed}")
     drawn = draw_texts(name, seed, config.test_rows)
     right = {
@@ -167,7 +170,7 @@ def fit_seed(
         FINE_TUNED: fine_tuned(pretrained, drawn),
         SETFIT: on_embeddings(trained_on_pairs(pretrained, drawn), drawn),
     }
-    np.savez_compressed(path, right=np.stack([right[side] for side in COLOURS]))
+    write_arrays(path, {"right": np.stack([right[side] for side in COLOURS])})
     return right
 
 

@@ -13,6 +13,8 @@ import numpy as np
 
 import adapt
 from adapt.data import bundled
+from adapt.errors import StrategyError
+from adapt.models.heads import LanguageModel, ReplacedTokens
 from adapt.pretrained.fresh import fresh
 from adapt.pretrained.hub import tokenizer_of
 from experiments.study import near_tasks, small_encoders
@@ -76,6 +78,10 @@ def language_model(name: str, kind: str, pretrained: adapt.Pretrained | str) -> 
     """A checkpoint under the head of a language model."""
     if isinstance(pretrained, str):
         pretrained = adapt.load(pretrained)
+    if not isinstance(pretrained.head, LanguageModel | ReplacedTokens):
+        raise StrategyError(
+            f"`checkpoint` {name} has no head of a language model: give another one"
+        )
     return Subject(name, kind, cut_to_length(pretrained))
 
 
