@@ -1,6 +1,6 @@
 # make demo    the main job on real input, with its own set-up (under 4 minutes on 2 cores after the downloads)
 # make check   lint, types, import contracts and the quick tests (under 3 minutes on 2 quiet cores)
-# make test    lint, types, import contracts, all tests, with warnings as errors (under 15 minutes)
+# make test    lint, types, import contracts, all tests, with warnings as errors (some 25 minutes)
 # make docs    the pages of docs/ and the API reference into build/docs, with warnings as errors
 # make notebook    Jupyter with the notebooks
 # make tpu     an environment of its own that compiles for TPUs and GPUs without one, and the tests that need it
