@@ -295,13 +295,15 @@ def ranking(scores: np.ndarray, labels: np.ndarray) -> Scores:
     negatives = len(labels) - positives
     if not positives or not negatives or np.isnan(scores).any():
         return {"auroc": NAN, "average_precision": NAN}
-    pairs_won = average_ranks(scores)[labels].sum() - positives * (positives + 1) / 2
-    thresholds, which = np.unique(-scores, return_inverse=True)  # from the largest score
-    positives_of = np.bincount(which, labels, len(thresholds))
-    precision = np.cumsum(positives_of) / np.cumsum(np.bincount(which))
+    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    positives_at = np.bincount(which, labels, len(counts))  # by score, from the least
+    negatives_at = counts - positives_at
+    negatives_below = np.cumsum(negatives_at) - negatives_at
+    pairs_won = np.dot(positives_at, negatives_below + negatives_at / 2)
+    precision = np.cumsum(positives_at[::-1]) / np.cumsum(counts[::-1])
     return {
         "auroc": float(pairs_won / (positives * negatives)),
-        "average_precision": float(np.dot(precision, positives_of) / positives),
+        "average_precision": float(np.dot(precision, positives_at[::-1]) / positives),
     }
 
 
